@@ -26,6 +26,7 @@ from benchmarks.accuracy.accuracy import (
     MINUTES,
     SESSIONS,
     Seed,
+    choose_on_validation,
     find_teacher,
     plan_student,
     student_settings,
@@ -44,13 +45,7 @@ from edgedistill.report.label_curve import Curves, draw_label_curves
 from edgedistill.training.baselines import fit_linear_baselines, fit_spike_decoder
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Score, score_decoded, unscale_behavior
-from edgedistill.training.few_labels import (
-    BINS_PER_MINUTE,
-    choose_with_few_labels,
-    fill_in_labels,
-    find_labelled,
-    withhold_labels,
-)
+from edgedistill.training.few_labels import BINS_PER_MINUTE, fill_in_labels, find_labelled, withhold_labels
 from edgedistill.training.student_tasks import STUDENT_TASKS, compute_features, score_student
 from edgedistill.training.study import RunningTrial
 from edgedistill.training.teacher_targets import TeacherTargets
@@ -68,7 +63,7 @@ DEPLOYED, BEHAVIOR, DISTILLED, FEW, RIDGE, TAUGHT_RIDGE, SHIPPED = DECODERS = (
     "lagged ridge with labels from spikes",
     "student that ships",
 )
-CANDIDATES = (DEPLOYED, DISTILLED, FEW, BEHAVIOR)  # what ships is chosen of these, as in a build with few labels
+CANDIDATES = (DEPLOYED, DISTILLED, FEW, BEHAVIOR)  # what ships is the best of these on validation
 GATED_MINUTES, LEAST_GAIN = 1.0, 0.10  # R² by which a teacher must help where labels are that few
 
 
@@ -82,8 +77,7 @@ def run_seed(run: Seed, amounts: Sequence[float]) -> dict[str, dict[str, Any]]:
         for decoder, measure in list_decoders(run, teacher, model, sessions).items():
             row = name_row(decoder, minutes)
             rows[row] = {**measure(row), "minutes": count_minutes(sessions[-1])}
-        validation = {name: rows[name]["validation"] for name in (name_row(d, minutes) for d in CANDIDATES)}
-        best = choose_with_few_labels(validation, name_row(DISTILLED, minutes))
+        best = choose_on_validation(rows, [name_row(decoder, minutes) for decoder in CANDIDATES])
         rows[name_row(SHIPPED, minutes)] = {**rows[best], "chosen": best}
     return rows
 

@@ -34,7 +34,6 @@ from edgedistill.pipeline.teacher import (
 from edgedistill.training.baselines import LaggedRidge
 from edgedistill.training.batches import TrainingSession
 from edgedistill.training.evaluate import Readout, Score, rank_r2, score, unscale_behavior
-from edgedistill.training.few_labels import choose_with_few_labels
 from edgedistill.training.student_tasks import (
     STUDENT_TASKS,
     StudentTask,
@@ -154,7 +153,7 @@ def train_models(request: BuildRequest) -> TrainedModels:
         metrics["distilled_r2"] = candidates["distilled"].smoothed.r2
         if baselines is not None:
             candidates["supervised_lfp"] = baselines.on_behavior_alone
-        chosen = choose_shipped(candidates, has_few_labels=request.options.label_minutes is not None)
+        chosen = choose_shipped(candidates)
         lfp = replace(candidates[chosen.shipped], name="deployed")
     metrics["deployed_r2"] = lfp.r2
     decoded = replace(lfp.session, behavior=request.session.behavior)  # linear filters see recorded labels alone
@@ -199,17 +198,15 @@ def task_of(name: str) -> str:
     return "unsupervised_lfp" if name == SINGLE else name
 
 
-def choose_shipped(candidates: Mapping[str, TrainedStudent], *, has_few_labels: bool = False) -> Choice:
+def choose_shipped(candidates: Mapping[str, TrainedStudent]) -> Choice:
     """Returns which student ships: the one whose smoothed outputs decode the validation block best.
 
-    With a poor teacher it can be the one that learned from behavior alone. With few labels it is the one that learned
-    from the teacher alone, unless another is clearly ahead. Of equal ones it is the first.
+    With few labels it can be the one that learned from the teacher alone, and with a poor teacher the one that learned
+    from behavior alone. Of equal ones it is the first.
     """
     scores = {name: one.smoothed for name, one in candidates.items()}
     r2 = {name: None if score is None else none_if_nan(score.validation_r2) for name, score in scores.items()}
     known = {name: math.nan if value is None else value for name, value in r2.items()}
-    if has_few_labels:
-        return Choice(choose_with_few_labels(known, "distilled"), r2)
     return Choice(max(known, key=lambda name: rank_r2(known[name])), r2)
 
 

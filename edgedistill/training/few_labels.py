@@ -7,7 +7,7 @@ the few labels can then label the rest of the training block, because spikes nee
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,10 +15,9 @@ import torch
 
 from edgedistill.scratch import release_pages
 from edgedistill.training.batches import TrainingSession
-from edgedistill.training.evaluate import STILL, Array, rank_r2, unscale_behavior
+from edgedistill.training.evaluate import STILL, Array, unscale_behavior
 
 BINS_PER_MINUTE = 6000
-ALIKE_R2 = 0.03  # how far the R² of two students may be apart on a validation block of under a minute by chance
 
 
 @dataclass(frozen=True)
@@ -97,15 +96,3 @@ def select_labelled(sessions: Sequence[TrainingSession]) -> list[TrainingSession
     """Returns the sessions with labels in the training block, in which only bins with labels count as usable."""
     found = [replace(s, valid=find_labelled(s)) for s in sessions]
     return [s for s in found if bool(s.valid.any())]
-
-
-def choose_with_few_labels(validation_r2: Mapping[str, float], least_taught: str) -> str:
-    """Returns which student ships where labels are few: the best on validation, or the one that needed no labels.
-
-    `validation_r2` holds NaN for what has no R². The student `least_taught` ships where it is within ALIKE_R2 of the
-    best: that much is chance, and then the student whose training depended least on the few labels is the safer one.
-    Of equal ones it is the first.
-    """
-    known = {name: rank_r2(r2) for name, r2 in validation_r2.items()}
-    best = max(known, key=lambda name: known[name])
-    return least_taught if known[least_taught] >= known[best] - ALIKE_R2 else best

@@ -92,14 +92,3 @@ def test_the_student_that_decodes_the_validation_block_better_ships(r2: dict[str
     found = choose_shipped({name: taught(name, value) for name, value in {"deployed": 0.4, **r2}.items()})
     assert found.shipped == ships
     assert found.validation_r2 == {"deployed": 0.4} | {k: None if math.isnan(v) else v for k, v in r2.items()}
-
-
-def test_with_few_labels_the_student_that_needed_none_ships_unless_another_is_clearly_ahead() -> None:
-    def ships(deployed: float, *, has_few_labels: bool) -> str:
-        scores = {"deployed": deployed, "distilled": 0.40}
-        candidates = {name: taught(name, value) for name, value in scores.items()}
-        return choose_shipped(candidates, has_few_labels=has_few_labels).shipped
-
-    assert ships(0.41, has_few_labels=False) == "deployed"
-    assert ships(0.41, has_few_labels=True) == "distilled"
-    assert ships(0.45, has_few_labels=True) == "deployed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,9 +15,7 @@ from edgedistill.training.batches import TrainingSession, training_session_from_
 from edgedistill.training.distill import make_student, train_student
 from edgedistill.training.evaluate import compute_mean_r2, r2_score, unscale_behavior
 from edgedistill.training.few_labels import (
-    ALIKE_R2,
     are_labels_scarce,
-    choose_with_few_labels,
     fill_in_labels,
     keep_first_labels,
     select_labelled,
@@ -168,21 +165,3 @@ def test_a_stretch_of_labels_that_is_shorter_than_a_segment_is_drawn_too() -> No
     few = (keep_first_labels(few[0], 0.02),)  # 120 bins
     config = replace(TRAINING, steps=10, eval_every=10, segment_bins=400, bins_per_step=800)
     assert min(train(few, SUPERVISED, config)) > 0
-
-
-@pytest.mark.parametrize(
-    ("distilled", "deployed", "ships"),
-    [
-        (0.50, 0.40, "distilled"),
-        (0.50, 0.50 + 0.9 * ALIKE_R2, "distilled"),
-        (0.50, 0.50 + 1.1 * ALIKE_R2, "deployed"),
-        (math.nan, 0.10, "deployed"),
-        (0.10, math.nan, "distilled"),
-        (math.nan, math.nan, "distilled"),
-    ],
-)
-def test_with_few_labels_another_student_ships_only_where_it_is_clearly_ahead(
-    distilled: float, deployed: float, ships: str
-) -> None:
-    found = choose_with_few_labels({"deployed": deployed, "distilled": distilled}, "distilled")
-    assert found == ships
