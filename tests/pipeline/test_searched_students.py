@@ -85,7 +85,7 @@ def test_the_student_on_behavior_alone_may_ship(
 
     original = trained.choose_shipped
     monkeypatch.setattr(
-        trained, "choose_shipped", lambda found, **_: trained.Choice("supervised_lfp", original(found).validation_r2)
+        trained, "choose_shipped", lambda found: trained.Choice("supervised_lfp", original(found).validation_r2)
     )
     changes: dict[str, Any] = {"work": first_work, "baselines": True, "recipe": "qat"}
     result = stages.build(options(home, tmp_path / "x.edge", **changes))
