@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy.accuracy import CHOICES, Seed, add_nano, choose_shipped, find_float_student
+from benchmarks.accuracy.accuracy import CHOICES, Seed, add_nano, choose_shipped, find_float_student, split_off_day
 from benchmarks.accuracy.gates import (
     NANO,
     NEW_DAY,
@@ -123,6 +123,11 @@ def test_differences_are_paired_by_session() -> None:
     rows = {"one": {"r2": {"first": 0.5}}, "all": {"r2": {"first": 0.2, "second": 0.9}}}
     assert compare_rows([rows], "one", "all")["mean"] == pytest.approx(0.3)
     assert compare_rows([rows], "all", None, 0.5)["mean"] == pytest.approx(0.05)
+
+
+def test_a_linear_decoder_is_averaged_over_the_sessions_of_the_students() -> None:
+    rows = split_off_day({"ridge": {"first": 0.5, "second": 0.7, "last": 0.1}}, "last")
+    assert rows == {"ridge": {"r2": {"first": 0.5, "second": 0.7}}, "ridge, new day": {"r2": {"last": 0.1}}}
 
 
 def test_a_gate_in_every_seed_is_missed_by_one_seed() -> None:

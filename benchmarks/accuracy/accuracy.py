@@ -217,7 +217,7 @@ def run_seed(run: Seed, chosen: Sequence[str] = CHOICES) -> dict[str, dict[str, 
     for row, part in LINEAR.items():
         if row in chosen:
             found = run.measure_once(row, lambda part=part: score_baselines(run, part))
-            rows |= {name: {"r2": r2} for name, r2 in found["r2"].items()}
+            rows |= split_off_day(found["r2"], run.new_day.id)
     for row, part in LINEAR_BIDIRECTIONAL.items():
         if row in chosen:
             rows[row] = run.measure_once(row, lambda part=part: score_bidirectional_ridge(run, part))
@@ -405,6 +405,15 @@ def score_baselines(run: Seed, part: str) -> dict[str, Any]:
     return {"r2": r2 | {f"best_linear_{part}": {session: one.score.r2 for session, one in best.items()}}}
 
 
+def split_off_day(r2: dict[str, dict[str, float]], day: str) -> dict[str, dict[str, Any]]:
+    """Returns rows of R² by session without `day`, and that day in rows of its own, as students have it."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, found in r2.items():
+        rows[name] = {"r2": {session: value for session, value in found.items() if session != day}}
+        rows[f"{name}, new day"] = {"r2": {day: found[day]}}
+    return rows
+
+
 def score_bidirectional_ridge(run: Seed, part: str) -> dict[str, Any]:
     """Scores a ridge that sees the future on one session, as the single-session models it is compared with."""
     bins = run.target.inputs(part).double().numpy()
@@ -496,13 +505,14 @@ def main() -> None:
     alignment = Alignment(options.alignment, options.centring)
     kind = () if options.variant == VARIANTS[0] else (options.variant,)
     name = "-".join((preset.name, *kind, *(() if alignment == DEFAULT_ALIGNMENT else astuple(alignment))))
+    result_name = name if options.first_seed == 0 else f"{name}-from-seed-{options.first_seed}"
     folders = [options.work / "-".join((preset.name, *kind, str(number))) for number in numbers]
     runs = (
         Seed(n, preset, at, options.trials, alignment, options.variant) for n, at in zip(numbers, folders, strict=True)
     )
     seeds = [run_seed(run, options.rows) for run in runs]
     if preset.name == "edge":
-        seeds = add_nano(seeds, numbers, options.out / f"accuracy-{name.replace('edge', 'nano', 1)}.json")
+        seeds = add_nano(seeds, numbers, options.out / f"accuracy-{result_name.replace('edge', 'nano', 1)}.json")
     gates = choose_gates(preset.name, options.variant, bool(preset.band_power.bands))
     result = {
         **describe_conditions(MODULE),
@@ -521,7 +531,7 @@ def main() -> None:
         "latency": [seed["latency"] for seed in seeds if "latency" in seed],
         "per_seed": seeds,
     }
-    write_result(options.out, f"accuracy-{name}", result)
+    write_result(options.out, f"accuracy-{result_name}", result)
     show(result)
 
 
