@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy.accuracy import CHOICES, Seed, add_nano, choose_shipped, find_float_student, split_off_day
+from benchmarks.accuracy.accuracy import (
+    CHOICES,
+    Seed,
+    add_nano,
+    choose_shipped,
+    find_float_student,
+    name_result,
+    split_off_day,
+)
 from benchmarks.accuracy.gates import (
     NANO,
     NEW_DAY,
@@ -123,6 +131,12 @@ def test_differences_are_paired_by_session() -> None:
     rows = {"one": {"r2": {"first": 0.5}}, "all": {"r2": {"first": 0.2, "second": 0.9}}}
     assert compare_rows([rows], "one", "all")["mean"] == pytest.approx(0.3)
     assert compare_rows([rows], "all", None, 0.5)["mean"] == pytest.approx(0.05)
+
+
+def test_a_result_of_other_seeds_or_of_a_search_has_a_name_of_its_own() -> None:
+    assert name_result("nano", 0, 1) == "nano"
+    assert name_result("nano-pursuit", 3, 1) == "nano-pursuit-from-seed-3"
+    assert name_result("edge", 101, 10) == "edge-from-seed-101-10-trials"
 
 
 def test_a_linear_decoder_is_averaged_over_the_sessions_of_the_students() -> None:

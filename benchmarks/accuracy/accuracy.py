@@ -486,6 +486,12 @@ def show(result: dict[str, Any]) -> None:
     console.print("INT8 student", result["int8_bytes"])
 
 
+def name_result(name: str, first_seed: int, trials: int) -> str:
+    """Returns the name of a result without `accuracy-`. It says what is not as in the tables of the documents."""
+    name += f"-from-seed-{first_seed}" if first_seed else ""
+    return name + (f"-{trials}-trials" if trials > 1 else "")
+
+
 def main() -> None:
     parser = option_parser(__doc__, RESULTS / "cpu")
     parser.add_argument("--preset", default="nano")
@@ -505,7 +511,7 @@ def main() -> None:
     alignment = Alignment(options.alignment, options.centring)
     kind = () if options.variant == VARIANTS[0] else (options.variant,)
     name = "-".join((preset.name, *kind, *(() if alignment == DEFAULT_ALIGNMENT else astuple(alignment))))
-    result_name = name if options.first_seed == 0 else f"{name}-from-seed-{options.first_seed}"
+    result_name = name_result(name, options.first_seed, options.trials)
     folders = [options.work / "-".join((preset.name, *kind, str(number))) for number in numbers]
     runs = (
         Seed(n, preset, at, options.trials, alignment, options.variant) for n, at in zip(numbers, folders, strict=True)
