@@ -30,7 +30,7 @@ from edgedistill.errors import RecordingError, hang_lines
 MIN_SECONDS = 120
 PRESET = "edge"  # the default, whose bands an LFP should hold
 
-# what each command needs; `distill` also takes the latents of a teacher in place of units
+# what each command needs
 NEEDS = {
     "pretrain": ("units",),
     "distill": ("units", "lfp"),
@@ -181,8 +181,6 @@ def _read_checked_behavior(recording: Recording) -> Behavior | None:
 def _find_lacks(command: str, units: object, lfp: Lfp | None, behavior: Behavior | None) -> tuple[str, ...]:
     held = {"units": units, "lfp": lfp, "behavior": behavior}
     lacks = [PART_NAMES[part] for part in NEEDS[command] if held[part] is None]
-    if command == "distill" and units is None:
-        lacks[0] += " or the latents of a teacher"
     if lfp is not None and "lfp" in NEEDS[command]:
         if lfp.rate < MIN_RATE_HZ:
             lacks.append(f"LFP of at least {MIN_RATE_HZ} Hz")

@@ -28,7 +28,7 @@ def test_the_report_says_what_is_there_and_what_is_missing(whole: Path, tmp_path
     assert not report.missing["run"]
     assert report.missing["calibrate"] == ("two minutes of LFP",)
     assert report.missing["distill"] == (
-        "units (spike times) or the latents of a teacher",
+        "units (spike times)",
         "two minutes of LFP",
     )
     assert report.missing["probe"] == report.missing["bench"] == ("behavior",)
