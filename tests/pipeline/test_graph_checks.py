@@ -132,6 +132,7 @@ def test_the_reference_is_the_oracles() -> None:
     assert all(np.array_equal(held[f"state_{name}"], state) for name, state in oracle.export_state().items())
 
 
+@pytest.mark.exact_int8_products
 @pytest.mark.parametrize("modality", ["lfp", "spikes"])
 def test_good_graphs_are_usable_and_what_differs_is_told(modality: str) -> None:
     for verdict in judge_int8_graphs(MODEL, session(), files(), modality).values():
@@ -154,6 +155,7 @@ def test_a_graph_that_decodes_something_else_is_reasons_left_out(name: str, faul
     assert "onnxruntime" not in str(verdicts[name].reason)  # the reason must not blame the version of onnxruntime
 
 
+@pytest.mark.exact_int8_products
 def test_without_known_movement_outputs_decide_alone() -> None:
     good, bad = files()[PLAIN_GRAPH], spoiled(PLAIN_GRAPH)[PLAIN_GRAPH]
     found = [judge_int8_graphs(MODEL, session(known=False), {PLAIN_GRAPH: graph})[PLAIN_GRAPH] for graph in (good, bad)]
@@ -161,6 +163,7 @@ def test_without_known_movement_outputs_decide_alone() -> None:
     assert found[0].r2_difference is None
 
 
+@pytest.mark.exact_int8_products
 def test_a_graph_that_does_not_open_is_left_out_with_what_was_said() -> None:
     verdicts = judge_int8_graphs(MODEL, session(), files() | {PLAIN_GRAPH: files()[PLAIN_GRAPH][:500]})
     assert not verdicts[PLAIN_GRAPH].usable

@@ -82,6 +82,7 @@ def differences(model: Int8Model, form: str, steps: int) -> tuple[np.ndarray, np
     return np.array(integers), np.array(outputs) / traced["kinematics"].std(0)
 
 
+@pytest.mark.exact_int8_products
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.variant if "taps" in n else []) for n in SHAPES])
 def test_with_the_oracles_state_integers_and_outputs_equal_the_oracles(name: str, form: str) -> None:
     integers, outputs = differences(random_model(SHAPES[name]), form, 2000)
@@ -91,12 +92,14 @@ def test_with_the_oracles_state_integers_and_outputs_equal_the_oracles(name: str
     assert np.median(np.abs(outputs)) <= 1e-5
 
 
+@pytest.mark.exact_int8_products
 def test_a_readout_of_the_latents_alone_gives_the_oracles_outputs(form: str) -> None:
     _, outputs = differences(without_lags(random_model()), form, 300)
     assert np.mean(np.abs(outputs) > 0.01) <= 0.003
     assert np.median(np.abs(outputs)) <= 1e-5
 
 
+@pytest.mark.exact_int8_products
 @pytest.mark.parametrize("part", KEEPABLE)
 def test_with_a_part_in_float32_the_graph_stays_near_the_oracle(part: str, form: str) -> None:
     integers, outputs = differences(random_model(SMALL, keep=(part,)), form, 300)
@@ -104,6 +107,7 @@ def test_with_a_part_in_float32_the_graph_stays_near_the_oracle(part: str, form:
     assert np.mean(np.abs(outputs) > 0.01) <= 0.02
 
 
+@pytest.mark.exact_int8_products
 @pytest.mark.parametrize("name", ["small", "window 200"])
 def test_with_its_own_state_the_graph_stays_near_the_oracle(name: str, form: str) -> None:
     model = random_model(SHAPES[name])
@@ -114,6 +118,7 @@ def test_with_its_own_state_the_graph_stays_near_the_oracle(name: str, form: str
     assert engine.latent.shape == (model.shape.d,)
 
 
+@pytest.mark.exact_int8_products
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     form=st.sampled_from(sorted(FORMS)),
