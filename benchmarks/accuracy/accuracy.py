@@ -52,6 +52,7 @@ from edgedistill.data.simulation.sessions import SimulationConfig
 from edgedistill.measure.latency import EMPTY, LatencyUs, time_steps
 from edgedistill.models.files import load_student, load_teacher, save_student, save_teacher
 from edgedistill.models.student import Student
+from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.pipeline.cache import Cache
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.pipeline.student_files import write_student
@@ -70,6 +71,7 @@ from edgedistill.training.search_space import objective_with, plan_search, train
 from edgedistill.training.student_tasks import (
     STUDENT_TASKS,
     StudentTask,
+    score_latents,
     score_smoothed,
     score_student,
     score_teacher,
@@ -346,14 +348,17 @@ def choose_on_validation(rows: Rows, names: Sequence[str]) -> str:
     return max(names, key=lambda row: rows[row]["validation"])
 
 
-def train_teacher_trial(run: Seed, trial: RunningTrial) -> dict[str, Score]:
+def train_teacher_trial(
+    run: Seed, trial: RunningTrial, score: Callable[[PatchAutoencoder, TrainingSession, int], Score] = score_teacher
+) -> dict[str, Score]:
+    """Trains the teacher of a trial, and scores it with `score` on every session."""
     config = training_with(run.preset.teacher_training, trial.settings)
     stop = stop_bidirectional(trial, "spikes", run.target, config.segment_bins)
     model = train_teacher(run.trained, run.preset.teacher, config, run.seed, trial.folder / CHECKPOINT, stop=stop)
     if trial.is_stopped:
         return {}
     save_teacher(model, trial.folder, {})
-    return {s.id: score_teacher(model, s, config.segment_bins) for s in run.trained}
+    return {s.id: score(model, s, config.segment_bins) for s in run.trained}
 
 
 def train_student_trial(
@@ -393,7 +398,7 @@ def train_bidirectional_trial(
     else:
         masked = replace(size, mask_share=0.5)
         model = train_autoencoder(sessions, "lfp", masked, config, run.seed, checkpoint, stop=stop)
-    return {} if trial.is_stopped else {s.id: score_teacher(model, s, config.segment_bins) for s in sessions}
+    return {} if trial.is_stopped else {s.id: score_latents(model, s, config.segment_bins) for s in sessions}
 
 
 def score_baselines(run: Seed, part: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from edgedistill.training.losses import Objective
 from edgedistill.training.midway import stop_bidirectional
 from edgedistill.training.pretrain import train_autoencoder
 from edgedistill.training.search_space import plan_search, training_with
-from edgedistill.training.student_tasks import score_teacher
+from edgedistill.training.student_tasks import score_latents
 from edgedistill.training.study import RunningTrial
 from edgedistill.training.teacher_targets import TeacherTargets
 
@@ -77,7 +77,9 @@ def run_seed(run: Seed, preset: Preset) -> dict[str, dict[str, Any]]:
     run.preset = preset  # the sessions stay as they were read
     settings = [getattr(preset, name) for name in TEACHER_SETTINGS]
     plan = plan_search(preset.teacher_training, seed=run.seed)
-    rows = {TEACHER: run.search_once(TEACHER, plan, lambda trial: train_teacher_trial(run, trial), *settings)}
+    rows = {
+        TEACHER: run.search_once(TEACHER, plan, lambda trial: train_teacher_trial(run, trial, score_latents), *settings)
+    }
     model = rows[TEACHER]["model"]
     targets = TeacherTargets(load_teacher(run.folder / model)[0], run.trained, preset.teacher_training)
     for row, sessions, followed in (
@@ -112,7 +114,7 @@ def find_model(
                 stop=stop,
                 reconstruction=RECONSTRUCTION,
             )
-        return {} if trial.is_stopped else {s.id: score_teacher(model, s, config.segment_bins) for s in kept}
+        return {} if trial.is_stopped else {s.id: score_latents(model, s, config.segment_bins) for s in kept}
 
     plan = plan_search(run.preset.training, augmented=False, seed=run.seed)
     depends = (run.preset.patch_student, run.preset.training, *([] if targets is None else [ALIGNMENT, teacher]))

@@ -38,7 +38,7 @@ from edgedistill.training.loop import Verdict
 from edgedistill.training.midway import score_student_midway
 from edgedistill.training.pretrain import train_teacher
 from edgedistill.training.student_tasks import STUDENT_TASKS, train_task
-from edgedistill.training.teacher_targets import compute_teacher_latents
+from edgedistill.training.teacher_targets import compute_targets
 
 MODULE = "benchmarks.cpu.equal_r2"
 SESSIONS, MINUTES, DATA_SEED = 2, 6.0, 300  # a seed that neither tuning nor benchmarks/accuracy/accuracy.py uses
@@ -101,7 +101,7 @@ def prepare() -> tuple[list[TrainingSession], dict[str, Tensor]]:
     sessions = [training_session_from_bins(one, gap) for one in bins]
     schedule = replace(preset.teacher_training, steps=TEACHER_STEPS, eval_every=TEACHER_STEPS)
     teacher = train_teacher(sessions, preset.teacher, schedule, 0)
-    return sessions, dict(compute_teacher_latents(teacher, sessions, schedule))
+    return sessions, dict(compute_targets(teacher, sessions, schedule))
 
 
 def train(run: Run, sessions: list[TrainingSession], latents: dict[str, Tensor]) -> Figures:

@@ -60,7 +60,7 @@ from edgedistill.training.batches import TrainingSession, compute_gap, training_
 from edgedistill.training.distill import make_student
 from edgedistill.training.pretrain import train_teacher
 from edgedistill.training.student_tasks import STUDENT_TASKS, train_task
-from edgedistill.training.teacher_targets import TEACHER_COMPONENTS, compute_teacher_latents
+from edgedistill.training.teacher_targets import TEACHER_COMPONENTS, compute_targets
 
 # Validation loss of the distilled student, chosen once from a whole run of seed 0: it starts at 5.0, passes 3.6
 # after about 90 of its 300 steps, where it still falls fast enough to be timed, and ends at 3.35.
@@ -301,7 +301,7 @@ def measure_loss(quick: bool) -> Figures:
         begin = time.perf_counter()
         schedule = replace(preset.teacher_training, steps=TEACHER_STEPS, eval_every=TEACHER_STEPS)
         teacher = train_teacher(sessions, preset.teacher, schedule, 0)
-        teacher_latents = compute_teacher_latents(teacher, sessions, schedule)
+        teacher_latents = compute_targets(teacher, sessions, schedule)
         teacher_s = time.perf_counter() - begin
         runs = [train_to_level(sessions, teacher_latents, preset, seed, Path(folder), quick) for seed in seeds]
     reached = all(run["steps"] is not None for run in runs)

@@ -1,8 +1,9 @@
 """Defines the teacher, a bidirectional masked autoencoder over patch tokens that is trained on many sessions.
 
-The input is the bins of one session. The outputs are latents (one vector a bin, the mean over patches) and, in
-training, the loss on the tokens that the encoder did not see: Poisson likelihood for spike counts, squared error for
-LFP. With LFP in place of spikes it is the published bidirectional student, with which the streaming one is compared.
+The input is the bins of one session. The outputs are one vector a bin, the mean over patches, and, in training, the
+loss on the tokens that the encoder did not see: Poisson likelihood for spike counts, squared error for LFP. A vector is
+either a latent of the encoder or a feature, which is what the predictor turns the latents into before it predicts. With
+LFP in place of spikes it is the published bidirectional student, with which the streaming one is compared.
 
 Sources: Erturk, Hashemi, Shanechi, NeurIPS 2025 (arXiv 2512.12461); masking after He 2022.
 """
@@ -74,6 +75,16 @@ class PatchAutoencoder(nn.Module):
         """Returns latents (batch, bins, d) of (batch, bins, channels), with nothing masked."""
         return self.pool(session, self.layer_tokens(session, bins)[-1], bins.shape[1])
 
+    def features(self, session: str, bins: Tensor) -> Tensor:
+        """Returns the predictor's features (batch, bins, predictor_d) of (batch, bins, channels), with nothing masked.
+
+        They hold more of what the units share than the latents do, because the rates are a linear map of them.
+        """
+        tokens = self.tokenizer(session, self.values(session, bins))
+        times = self.times(tokens)
+        canvas = F.linear(self.encode(tokens.flatten(1, 2), times)[-1], self.to_predictor)
+        return self.pool(session, self.run_predictor(session, canvas, times), bins.shape[1])
+
     def layer_latents(self, session: str, bins: Tensor) -> list[Tensor]:
         """Returns the latents after each layer of the encoder. The last ones are those of `latents`."""
         return [self.pool(session, tokens, bins.shape[1]) for tokens in self.layer_tokens(session, bins)]
@@ -88,11 +99,11 @@ class PatchAutoencoder(nn.Module):
 
         They are means over patches, and interpolated linearly where a token holds several bins.
         """
-        features: Tensor = tokens.unflatten(1, (-1, self.tokenizer.patches[session])).mean(2)
+        means: Tensor = tokens.unflatten(1, (-1, self.tokenizer.patches[session])).mean(2)
         if self.size.span == 1:
-            return features
-        length = features.shape[1] * self.size.span
-        between: Tensor = F.interpolate(features.transpose(1, 2), length, mode="linear", align_corners=False)
+            return means
+        length = means.shape[1] * self.size.span
+        between: Tensor = F.interpolate(means.transpose(1, 2), length, mode="linear", align_corners=False)
         return between.transpose(1, 2)[:, :bins]
 
     def masked_loss(self, session: str, bins: Tensor, truth: Tensor, draws: RowDraws) -> Tensor:
@@ -126,16 +137,20 @@ class PatchAutoencoder(nn.Module):
 
     def predict(self, session: str, canvas: Tensor, times: Tensor) -> Tensor:
         """Predicts log rates or values (batch, n, width) from tokens (batch, n, predictor_d), some of them masked."""
+        features, patches = self.run_predictor(session, canvas, times), self.tokenizer.patches[session]
+        heads = self.heads[name_parameter(session)].unflatten(0, (patches, -1))
+        guess: Tensor = torch.einsum("btpd,pcd->btpc", features.unflatten(1, (-1, patches)), heads)
+        guess = guess + self.offsets[name_parameter(session)]
+        return guess.flatten(1, 2)
+
+    def run_predictor(self, session: str, canvas: Tensor, times: Tensor) -> Tensor:
+        """Returns the features (batch, n, predictor_d) that predictions are linear in, of tokens of the same shape."""
         n, width = canvas.shape[1:]
-        patches = self.tokenizer.patches[session]
-        canvas = canvas + self.places[name_parameter(session)].repeat(n // patches, 1)
+        canvas = canvas + self.places[name_parameter(session)].repeat(n // self.tokenizer.patches[session], 1)
         positions = compute_positions(times, self.size.heads, width // self.size.heads)
         for block in self.predictor:
             canvas = block(canvas, positions)
-        heads = self.heads[name_parameter(session)].unflatten(0, (patches, -1))
-        guess: Tensor = torch.einsum("btpd,pcd->btpc", rms(canvas).unflatten(1, (-1, patches)), heads)
-        guess = guess + self.offsets[name_parameter(session)]
-        return guess.flatten(1, 2)
+        return rms(canvas)
 
     def mean_loss(self, guess: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
         """Returns Poisson negative log-likelihood of counts, or squared error of values, where `counted` is 1.

@@ -36,7 +36,7 @@ from edgedistill.training.loop import DivergedError
 from edgedistill.training.losses import DISTILLED
 from edgedistill.training.midway import stop_bidirectional, stop_student
 from edgedistill.training.search_space import objective_with, plan_search, training_with
-from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, score_smoothed, score_teacher, train_task
+from edgedistill.training.student_tasks import STUDENT_TASKS, StudentTask, score_latents, score_smoothed, train_task
 from edgedistill.training.study import (
     DamagedStudyError,
     RunningTrial,
@@ -142,7 +142,7 @@ def choose_patch_student(
 
     def judge(trial: RunningTrial, model: PatchAutoencoder) -> float:
         save_teacher(model, trial.folder, {})
-        return average([score_teacher(model, session, segment).validation_r2 for session in judging.sessions])
+        return average([score_latents(model, session, segment).validation_r2 for session in judging.sessions])
 
     task = StudentTask("lfp", objective)
     seen = describe_sessions(slow, task, targets, size)

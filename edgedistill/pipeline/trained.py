@@ -38,6 +38,7 @@ from edgedistill.training.student_tasks import (
     STUDENT_TASKS,
     StudentTask,
     compute_features,
+    score_latents,
     score_raw_and_smoothed,
     score_student,
     score_teacher,
@@ -263,6 +264,6 @@ def score_baselines(request: BuildRequest, students: Students) -> Baselines:
     segment = request.run.preset.teacher_training.segment_bins
     scored = {SINGLE: single, "multi_session_lfp": multi, "supervised_lfp": supervised}
     metrics: Metrics = {f"{name}_r2": one.smoothed.r2 for name, one in scored.items() if one.smoothed is not None}
-    metrics["distilled_bidirectional_r2"] = score_teacher(patch, request.session.without_bands(), segment).r2
+    metrics["distilled_bidirectional_r2"] = score_latents(patch, request.session.without_bands(), segment).r2
     searched = {name: one.trials for name, one in scored.items()}
     return Baselines(metrics, supervised, {**searched, "distilled_bidirectional": trials})

@@ -22,7 +22,7 @@ from edgedistill.training.batches import MIN_LABELLED_BINS, TrainingSession, fin
 from edgedistill.training.evaluate import Array, fit_readout, unscale_behavior
 from edgedistill.training.few_labels import find_labelled
 from edgedistill.training.loop import Verdict
-from edgedistill.training.pretrain import compute_bidirectional_latents
+from edgedistill.training.pretrain import compute_bidirectional_latents, compute_teacher_features
 
 FITTED_BINS = 6000
 WATCHED_BINS = 3000  # of each block, where a training is only watched
@@ -94,10 +94,12 @@ def score_student_midway(student: Student, modality: str, session: TrainingSessi
 def score_bidirectional_midway(
     model: PatchAutoencoder, modality: str, session: TrainingSession, segment_bins: int, most: int | None = None
 ) -> float:
-    """Returns R² of a bidirectional model that is still trained, see `score_midway`."""
+    """Returns R² of a bidirectional model that is still trained, see `score_midway`. A teacher has features."""
+
+    compute = compute_teacher_features if modality == "spikes" else compute_bidirectional_latents
 
     def latents_of(bins: Tensor) -> Tensor:
-        return compute_bidirectional_latents(model, session.id, bins, segment_bins)
+        return compute(model, session.id, bins, segment_bins)
 
     return score_midway(latents_of, session.inputs(modality), session, most)
 

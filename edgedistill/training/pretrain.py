@@ -100,30 +100,49 @@ def validate_masked(model: PatchAutoencoder, session: TrainingSession, modality:
     return loss
 
 
-@torch.no_grad()
 def compute_bidirectional_latents(
-    model: PatchAutoencoder,
-    session: str,
-    bins: Tensor,
-    segment_bins: int,
-    batch: int = 16,
-    depths: Sequence[int] = LAST,
+    model: PatchAutoencoder, session: str, bins: Tensor, segment_bins: int, depths: Sequence[int] = LAST
 ) -> Tensor:
-    """Returns latents (T, d) of (T, channels), from segments that overlap by half.
+    """Returns latents (T, d) of (T, channels), see `compute_over_segments`.
 
-    The middle half of each segment is kept, so that every bin has context on both sides. Of several layers, `depths`,
-    the latents stand side by side (T, layers * d).
+    Of several layers, `depths`, the latents stand side by side (T, layers * d).
+    """
+
+    def read(segments: Tensor) -> Tensor:
+        layers = model.layer_latents(session, segments)
+        return torch.cat([layers[depth] for depth in depths], -1)
+
+    return compute_over_segments(read, bins, segment_bins, len(depths) * model.size.d)
+
+
+def compute_teacher_features(teacher: PatchAutoencoder, session: str, bins: Tensor, segment_bins: int) -> Tensor:
+    """Returns the predictor's features (T, predictor_d) of (T, units), see `compute_over_segments`.
+
+    A student follows them, and a teacher is scored by them, because they decode more than its latents do
+    (docs/decisions.md, 103).
+    """
+    return compute_over_segments(
+        lambda segments: teacher.features(session, segments), bins, segment_bins, teacher.size.predictor_d
+    )
+
+
+@torch.no_grad()
+def compute_over_segments(
+    read: Callable[[Tensor], Tensor], bins: Tensor, segment_bins: int, width: int, batch: int = 16
+) -> Tensor:
+    """Returns (T, width) of (T, channels), where `read` turns segments (batch, n, channels) into (batch, n, width).
+
+    The segments overlap by half, and the middle half of each is kept, so that every bin has context on both sides.
     """
     total, length = len(bins), min(segment_bins, len(bins))
     hop = max(1, length // 2)
     starts = [*range(0, total - length, hop), total - length]
-    out = torch.from_numpy(allocate((total, len(depths) * model.size.d), np.float32))
+    out = torch.from_numpy(allocate((total, width), np.float32))
     for i in range(0, len(starts), batch):
         group = starts[i : i + batch]
-        layers = model.layer_latents(session, torch.stack([bins[s : s + length] for s in group]))
-        latents = torch.cat([layers[depth] for depth in depths], -1)
-        for start, latent in zip(group, latents, strict=True):
+        found = read(torch.stack([bins[s : s + length] for s in group]))
+        for start, rows in zip(group, found, strict=True):
             first = 0 if start == 0 else length // 4
-            out[start + first : start + length] = latent[first:]
+            out[start + first : start + length] = rows[first:]
         release_pages()
     return out

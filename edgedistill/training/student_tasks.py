@@ -39,7 +39,7 @@ from edgedistill.training.losses import (
     Objective,
 )
 from edgedistill.training.output_filter import NONE, fit_output_filter
-from edgedistill.training.pretrain import compute_bidirectional_latents
+from edgedistill.training.pretrain import compute_bidirectional_latents, compute_teacher_features
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,12 @@ def _probe_features(student: Student, name: str, session: TrainingSession, featu
 
 
 def score_teacher(teacher: PatchAutoencoder, session: TrainingSession, segment_bins: int) -> Score:
-    """Scores the latents of the bidirectional teacher, or of a bidirectional model on LFP, in the same way."""
-    bins = session.inputs("spikes" if teacher.counts else "lfp")
-    return probe(compute_bidirectional_latents(teacher, session.id, bins, segment_bins).numpy(), session)[1]
+    """Scores a teacher on spikes in the same way, by the features that students follow."""
+    features = compute_teacher_features(teacher, session.id, session.inputs("spikes"), segment_bins)
+    return probe(features.numpy(), session)[1]
+
+
+def score_latents(model: PatchAutoencoder, session: TrainingSession, segment_bins: int) -> Score:
+    """Scores the latents of a bidirectional model in the same way, as published for teachers and students on LFP."""
+    bins = session.inputs("spikes" if model.counts else "lfp")
+    return probe(compute_bidirectional_latents(model, session.id, bins, segment_bins).numpy(), session)[1]

@@ -1,4 +1,4 @@
-"""Computes what students are compared with: the teacher's latents of every bin, in the form that an alignment needs.
+"""Computes what students are compared with: what the teacher knows of every bin, in the form that an alignment needs.
 
 A teacher and sessions go in. Targets (T, k) of each session come out, NaN in the bins that are not valid. All their
 statistics come from the training blocks.
@@ -21,10 +21,10 @@ from edgedistill.scratch import allocate, split_rows
 from edgedistill.training.batches import TrainingSession, find_unlabelled_block, make_generator
 from edgedistill.training.evaluate import fit_readout
 from edgedistill.training.losses import Objective
-from edgedistill.training.pretrain import compute_bidirectional_latents
+from edgedistill.training.pretrain import compute_bidirectional_latents, compute_teacher_features
 from edgedistill.training.subspace import TaskMoments, add_task_moments, find_leading_directions
 
-TEACHER_COMPONENTS = 32
+TEACHER_COMPONENTS = 64
 GRADIENT_SEGMENTS = 512  # segments over all sessions in which gradients are taken
 
 Targets = dict[str, Tensor]  # session id -> (T, k)
@@ -70,38 +70,38 @@ class TeacherTargets:
             self._found[form] = (
                 compute_subspace_targets(self.teacher, self.sessions, self.config, size, form.labels)
                 if form.kind == "subspace"
-                else compute_teacher_latents(self.teacher, self.sessions, self.config, form.kind == "whitened")
+                else compute_targets(self.teacher, self.sessions, self.config, form.kind == "whitened")
             )
             self.computed(monotonic() - start)
         return self._found[form]
 
 
-def compute_teacher_latents(
+def compute_targets(
     teacher: PatchAutoencoder, sessions: Sequence[TrainingSession], config: TrainingConfig, whitened: bool = True
 ) -> Targets:
-    """Returns the teacher's latents of every session. No labels are used.
+    """Returns the teacher's features or latents of every session. No labels are used.
 
     They are centred, because a constant direction makes every cosine high and every gradient small. `whitened` ones are
-    the leading `TEACHER_COMPONENTS` principal components over all training blocks, each with unit variance, because
-    what moves the hand is a small part of what the population does. The others are all d numbers, divided by one
-    deviation, so that their mean variance is 1.
+    the leading `TEACHER_COMPONENTS` principal components of the features over all training blocks, each with unit
+    variance, because what moves the hand is a small part of what the population does. The others are all d numbers of
+    the latents, divided by one deviation, so that their mean variance is 1.
     """
-    length = config.segment_bins
-    latents = {s.id: compute_bidirectional_latents(teacher, s.id, s.inputs("spikes"), length) for s in sessions}
+    compute, length = (compute_teacher_features if whitened else compute_bidirectional_latents), config.segment_bins
+    rows = {s.id: compute(teacher, s.id, s.inputs("spikes"), length) for s in sessions}
 
     def fit() -> tuple[Tensor, Tensor]:
-        means, covariances = measure_activations(sessions, {name: found[:, None] for name, found in latents.items()})
+        means, covariances = measure_activations(sessions, {name: found[:, None] for name, found in rows.items()})
         if whitened:
             return means[0].float(), find_whitening(covariances[0])
         deviation = covariances[0].diagonal().mean().sqrt().clamp(min=1e-6)
         return means[0].float(), (torch.eye(means.shape[1], dtype=torch.float64) / deviation).float()
 
     mean, maps = ranks.lead(fit)  # other hardware may find other directions
-    return {s.id: map_rows(latents[s.id], s.valid, lambda rows: (rows - mean) @ maps) for s in sessions}
+    return {s.id: map_rows(rows[s.id], s.valid, lambda part: (part - mean) @ maps) for s in sessions}
 
 
 def find_whitening(covariance: Tensor) -> Tensor:
-    """Returns the map (d, k) to the leading principal components of latents, each divided by its deviation.
+    """Returns the map (d, k) to the leading principal components of features, each divided by its deviation.
 
     The largest number of a direction is positive, so that the same covariance always gives the same signs.
     """

@@ -142,3 +142,19 @@ def test_masks_depend_on_the_random_generator_alone(monkeypatch: pytest.MonkeyPa
     real = bins_of(torch.ones_like(first), masked.model)
     share = bins_of(first, masked.model).float().mean() / real.float().mean()
     assert abs(share - (SIZE.mask_share + (1 - SIZE.mask_share) * HIDDEN_UNITS)) < 0.1
+
+
+@pytest.mark.parametrize("span", [1, 3])
+def test_the_predicted_rates_are_linear_in_the_features(span: int) -> None:
+    """The features of a unit's patch, by its head, are the log rates that are predicted with nothing masked."""
+    model, bins = autoencoder(span=span), random_bins(24)[..., :4]  # one patch
+    tokens = model.tokenizer("s2", model.values("s2", bins))
+    times = model.times(tokens)
+    canvas = model.encode(tokens.flatten(1, 2), times)[-1] @ model.to_predictor.T
+    predicted = model.predict("s2", canvas, times)  # one token a patch and step
+    heads, offsets = (part[name_parameter("s2")] for part in (model.heads, model.offsets))
+    features = model.features("s2", bins)
+    middle = slice(span // 2, None, span)  # interpolation keeps the value of a step in its middle bin
+    found = features[:, middle] @ heads.T + offsets
+    torch.testing.assert_close(found, predicted, atol=1e-5, rtol=1e-5)
+    assert features.shape == (2, 24, SIZE.predictor_d)

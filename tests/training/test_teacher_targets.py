@@ -20,7 +20,7 @@ from edgedistill.training.teacher_targets import (
     TEACHER_COMPONENTS,
     TeacherTargets,
     compute_subspace_targets,
-    compute_teacher_latents,
+    compute_targets,
     match_layers,
 )
 
@@ -56,14 +56,14 @@ def test_targets_depend_on_the_training_block_alone(teacher: PatchAutoencoder, k
     torch.testing.assert_close(mine[:stop].mean(0), torch.zeros(mine.shape[1]), atol=1e-3, rtol=0)
 
 
-def test_whitened_latents_have_unit_covariance(teacher: PatchAutoencoder) -> None:
-    train = compute_teacher_latents(teacher, [PLAIN], TRAINING)["s1"][PLAIN.split.train]
+def test_whitened_features_have_unit_covariance(teacher: PatchAutoencoder) -> None:
+    train = compute_targets(teacher, [PLAIN], TRAINING)["s1"][PLAIN.split.train]
     covariance = train.T @ train / len(train)
-    torch.testing.assert_close(covariance, torch.eye(min(TEACHER.d, TEACHER_COMPONENTS)), atol=0.02, rtol=0)
+    torch.testing.assert_close(covariance, torch.eye(min(TEACHER.predictor_d, TEACHER_COMPONENTS)), atol=0.02, rtol=0)
 
 
 def test_centred_latents_keep_their_proportions(teacher: PatchAutoencoder) -> None:
-    found = compute_teacher_latents(teacher, [PLAIN], TRAINING, whitened=False)["s1"]
+    found = compute_targets(teacher, [PLAIN], TRAINING, whitened=False)["s1"]
     raw = compute_bidirectional_latents(teacher, "s1", PLAIN.inputs("spikes"), TRAINING.segment_bins)
     block = PLAIN.split.train
     centred = raw - raw[block].mean(0)
