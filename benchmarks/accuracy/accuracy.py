@@ -207,9 +207,10 @@ class Seed:
 def run_seed(run: Seed, chosen: Sequence[str] = CHOICES) -> dict[str, dict[str, Any]]:
     """Measures the rows of one seed that belong to `chosen`, and the teacher."""
     rows = {"teacher": find_teacher(run)}
-    targets = TeacherTargets(
-        load_teacher(run.folder / rows["teacher"]["model"])[0], run.trained, run.preset.teacher_training
-    )
+    name = rows["teacher"]["model"]
+    teacher = load_teacher(run.folder / name)[0]
+    rows["teacher_latents"] = run.measure_once("teacher_latents", lambda: score_teacher_latents(run, teacher), name)
+    targets = TeacherTargets(teacher, run.trained, run.preset.teacher_training)
     for row, (task, single) in STUDENTS.items():
         if row in chosen:
             rows[row] = find_student(run, row, task, single, rows["teacher"]["model"], targets)
@@ -359,6 +360,12 @@ def train_teacher_trial(
         return {}
     save_teacher(model, trial.folder, {})
     return {s.id: score(model, s, config.segment_bins) for s in run.trained}
+
+
+def score_teacher_latents(run: Seed, teacher: PatchAutoencoder) -> dict[str, Any]:
+    """Scores the latents of the teacher's encoder, as published, and not the features that students follow."""
+    segment = run.preset.teacher_training.segment_bins
+    return {"r2": {s.id: score_latents(teacher, s, segment).r2 for s in run.trained}}
 
 
 def train_student_trial(

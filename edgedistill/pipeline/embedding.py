@@ -1,7 +1,8 @@
 """Runs `edgedistill embed`, which writes the latents of sessions to one .npz file.
 
-The folder of a teacher or a student goes in, with sessions. A student's latents are streamed, and those of a teacher
-see the past and the future. Every session is normalized as in a training: by statistics of its own training block.
+The folder of a teacher or a student goes in, with sessions. A student's latents are streamed. Those of a teacher are
+the features that students follow, and see the past and the future. Every session is normalized as in a training: by
+statistics of its own training block.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from edgedistill.pipeline.teacher import load_known_teacher
 from edgedistill.scratch import with_scratch
 from edgedistill.training.batches import TrainingSession, compute_gap, training_session_from_bins
 from edgedistill.training.evaluate import stream_latents
-from edgedistill.training.pretrain import compute_bidirectional_latents
+from edgedistill.training.pretrain import compute_teacher_features
 
 BIN_S = 0.01
 
@@ -110,7 +111,7 @@ def embed_by_teacher(options: EmbedOptions) -> Embedding:
     teacher, length = load_known_teacher(options.run, sessions), int(facts["config"]["segment_bins"])
 
     def latents_of(session: TrainingSession) -> npt.NDArray[Any]:
-        found = compute_bidirectional_latents(teacher, session.id, session.inputs("spikes"), length)
+        found = compute_teacher_features(teacher, session.id, session.inputs("spikes"), length)
         return np.asarray(found.numpy())
 
     return bins, sessions, latents_of

@@ -25,6 +25,7 @@ from edgedistill.training.pretrain import compute_bidirectional_latents, compute
 from edgedistill.training.subspace import TaskMoments, add_task_moments, find_leading_directions
 
 TEACHER_COMPONENTS = 64
+LEAST_DEVIATION = 1e-3  # of a component, as a share of the largest; a smaller one is rounding, and is not blown up
 GRADIENT_SEGMENTS = 512  # segments over all sessions in which gradients are taken
 
 Targets = dict[str, Tensor]  # session id -> (T, k)
@@ -103,11 +104,13 @@ def compute_targets(
 def find_whitening(covariance: Tensor) -> Tensor:
     """Returns the map (d, k) to the leading principal components of features, each divided by its deviation.
 
-    The largest number of a direction is positive, so that the same covariance always gives the same signs.
+    A component that hardly varies stays small. The largest number of a direction is positive, so that the same
+    covariance always gives the same signs.
     """
     variances, directions = torch.linalg.eigh(covariance)  # the smallest first
     kept = min(TEACHER_COMPONENTS, len(variances))
-    scale = variances.flip(0)[:kept].clamp(min=0).sqrt().clamp(min=1e-6)
+    scale = variances.flip(0)[:kept].clamp(min=0).sqrt()
+    scale = scale.clamp(min=max(1e-6, LEAST_DEVIATION * float(scale[0])))
     leading = directions.flip(1)[:, :kept]
     largest = leading.gather(0, leading.abs().argmax(0, keepdim=True))
     whitening: Tensor = (leading * largest.sign() / scale).float()

@@ -18,7 +18,7 @@ from edgedistill.pipeline.embedding import EmbedOptions, embed
 from edgedistill.pipeline.inputs import read_sessions
 from edgedistill.training.batches import compute_gap, training_session_from_bins
 from edgedistill.training.evaluate import stream_latents
-from edgedistill.training.pretrain import compute_bidirectional_latents
+from edgedistill.training.pretrain import compute_teacher_features
 
 from .tiny_builds import DAYS
 
@@ -30,7 +30,7 @@ def test_latents_of_teacher_and_student(pretrained: Path, tmp_path: Path) -> Non
     student, teacher = load_student(pretrained / "student")[0], load_teacher(pretrained / "teacher")[0]
     with torch.no_grad():
         expected = {
-            "teacher": compute_bidirectional_latents(teacher, session.id, session.inputs("spikes"), 128).numpy(),
+            "teacher": compute_teacher_features(teacher, session.id, session.inputs("spikes"), 128).numpy(),
             "student": stream_latents(student, session.id, session.inputs("lfp")),
         }
     for model, latents in expected.items():
