@@ -40,7 +40,7 @@ If the command is stopped, run it again: it continues from its last checkpoint."
 @bands_option
 @add_training_options
 def distill(data: tuple[Path, ...], teacher: Path, out: Path, preset: str, as_json: bool, **settings: Any) -> None:
-    """Train the causal LFP student to follow the teacher's latents."""
+    """Train the causal LFP student to follow the teacher."""
     load_preset(preset)  # before torch is imported, so that a misspelt name is answered at once
     from edgedistill import pipeline
 

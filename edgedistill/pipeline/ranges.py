@@ -121,10 +121,10 @@ def require_width(student: Student, teacher_latents: Targets) -> None:
     expected, found = student.to_teacher.teacher_d, next(iter(teacher_latents.values())).shape[1]
     if found != expected:
         raise EdgeDistillError(
-            "the student was distilled from another teacher than that of --teacher",
+            "the student was distilled from another teacher than that of --teacher, or by an earlier version",
             got=f"{found} latent components",
             expected=expected,
-            next_step="name the teacher that the student was distilled from",
+            next_step="name the teacher that the student was distilled from, or distill it again with this version",
         )
 
 

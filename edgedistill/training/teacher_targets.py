@@ -24,7 +24,7 @@ from edgedistill.training.losses import Objective
 from edgedistill.training.pretrain import compute_bidirectional_latents, compute_teacher_features
 from edgedistill.training.subspace import TaskMoments, add_task_moments, find_leading_directions
 
-TEACHER_COMPONENTS = 64
+TEACHER_COMPONENTS = 128
 LEAST_DEVIATION = 1e-3  # of a component, as a share of the largest; a smaller one is rounding, and is not blown up
 GRADIENT_SEGMENTS = 512  # segments over all sessions in which gradients are taken
 
