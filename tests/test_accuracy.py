@@ -165,7 +165,10 @@ def test_a_row_is_compared_with_its_figure_in_the_version_before() -> None:
 
 def test_the_share_of_the_gap_is_between_the_student_without_a_teacher_and_the_teacher() -> None:
     rows = seed_rows(distilled=0.7, teacher=0.8, single_session_lfp=0.3)
-    assert compute_gap_closed([rows]) == {"causal": pytest.approx(0.8), "bidirectional": None}
+    shares = {"causal": pytest.approx(0.8), "causal_to_latents": None, "bidirectional": None}
+    assert compute_gap_closed([rows]) == shares
+    read = seed_rows(distilled=0.7, teacher=0.8, teacher_latents=0.7, single_session_lfp=0.3)
+    assert compute_gap_closed([read]) == {**shares, "causal_to_latents": pytest.approx(1.0)}
     assert judge_gates([rows], [], {}, 0.85)[-1]["ok"] is False
     assert judge_gates([rows], [], {}, 0.75)[-1]["ok"] is True
 

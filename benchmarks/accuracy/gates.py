@@ -167,16 +167,18 @@ def compare_rows(seeds: Sequence[Rows], row: str, other: str | None, floor: floa
 def compute_gap_closed(seeds: Sequence[Rows]) -> dict[str, float | None]:
     """Returns (distilled - single-session LFP) / (teacher - single-session LFP), causal and bidirectional.
 
-    All three are compared on the sessions that the single-session model has, because others are easier or harder. A
-    share is None where a row was not measured.
+    All three are compared on the sessions that the single-session model has, because others are easier or harder. The
+    teacher is read by its features, and in `causal_to_latents` by its latents. A share is None where a row was not
+    measured.
     """
 
-    def share(row: str, floor: str) -> float | None:
-        if not all(name in seed for name in (row, floor, "teacher") for seed in seeds):
+    def share(row: str, floor: str, teacher: str = "teacher") -> float | None:
+        if not all(name in seed for name in (row, floor, teacher) for seed in seeds):
             return None
-        return float(compare_rows(seeds, row, floor)["mean"] / compare_rows(seeds, "teacher", floor)["mean"])
+        return float(compare_rows(seeds, row, floor)["mean"] / compare_rows(seeds, teacher, floor)["mean"])
 
     return {
         "causal": share("distilled", GAP_FLOOR),
+        "causal_to_latents": share("distilled", GAP_FLOOR, "teacher_latents"),
         "bidirectional": share("distilled_bidirectional", GAP_FLOOR_BIDIRECTIONAL),
     }

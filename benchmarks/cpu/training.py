@@ -62,9 +62,10 @@ from edgedistill.training.pretrain import train_teacher
 from edgedistill.training.student_tasks import STUDENT_TASKS, train_task
 from edgedistill.training.teacher_targets import TEACHER_COMPONENTS, compute_targets
 
-# Validation loss of the distilled student, chosen once from a whole run of seed 0: it starts at 5.0, passes 3.6
-# after about 90 of its 300 steps, where it still falls fast enough to be timed, and ends at 3.35.
-LEVEL = 3.6
+# Validation loss of the distilled student, chosen from a whole run of seed 0: it starts at 5.1, passes 4.36 after about
+# 100 of its 300 steps, where it still falls fast enough to be timed, and ends at 4.24. Results that were kept before
+# students followed features have the level 3.6, which is that of other targets.
+LEVEL = 4.36
 MODULE = "benchmarks.cpu.training"
 SESSIONS, MINUTES, DATA_SEED = 3, 4.0, 100  # a seed that neither tuning nor benchmarks/accuracy/accuracy.py uses
 TEACHER_STEPS, STUDENT_SEEDS, EVAL_EVERY = 100, (0, 1, 2), 10
@@ -309,7 +310,7 @@ def measure_loss(quick: bool) -> Figures:
         "level": LEVEL,
         "what": "validation loss of row `distilled`: 0.1 x reconstruction + 5 x (1 - cosine to the teacher)",
         "data": f"{SESSIONS} simulated sessions of {MINUTES:g} min, 32 channels, 64 units, seed {DATA_SEED}",
-        "teacher": f"preset nano, {TEACHER_STEPS} steps, seed 0; its latents are the same for every student",
+        "teacher": f"preset nano, {TEACHER_STEPS} steps, seed 0; its features are the same for every student",
         "schedule_steps": preset.training.steps,
         "checked_every": EVAL_EVERY,
         "teacher_s": teacher_s,

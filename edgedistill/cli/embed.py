@@ -29,7 +29,8 @@ def embed(run: Path, data: tuple[Path, ...], out: Path, names: SeriesNames, line
     """Write the latents of sessions to one .npz file.
 
     RUN is the folder of a teacher or a student, as `pretrain` or `distill` wrote it. A student's latents are those that
-    a stream would give. A teacher's see the past and the future.
+    a stream would give. Those of a teacher are the outputs of
+    its predictor, and see the past and the future.
     """
     from edgedistill.pipeline.embedding import EmbedOptions
     from edgedistill.pipeline.embedding import embed as write_latents

@@ -27,7 +27,7 @@ def pretrain(data: tuple[Path, ...], out: Path, preset: str, as_json: bool, **se
     """Train the spike teacher on many sessions, without labels.
 
     The teacher is a transformer that learns to fill in units that were hidden from it. The sessions need sorted units.
-    Behavior is only used to tell how much of it can be read from the latents, and may be missing.
+    Behavior is only used to tell how much of it can be read from what the teacher computes, and may be missing.
     """
     load_preset(preset)  # before torch is imported, so that a misspelt name is answered at once
     from edgedistill import pipeline

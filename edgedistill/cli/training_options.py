@@ -104,8 +104,8 @@ def add_alignment_options(command: Command) -> Command:
         "--alignment",
         type=click.Choice(ALIGNMENTS),
         show_default=DEFAULT_ALIGNMENT.kind,
-        help="How the student is aligned to the teacher: by the angle to its whitened principal components, by the "
-        "angle to its centred latents, by their squared error, or layer by layer in the directions of the task.",
+        help="How the student is aligned to the teacher: by the angle to the whitened components of its features, by "
+        "the angle to its centred latents, by their squared error, or layer by layer in the directions of the task.",
     )(with_alignment)
     return cast(Command, with_alignment)
 

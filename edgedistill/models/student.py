@@ -86,7 +86,7 @@ class StudentState:
 class Student(nn.Module):
     """Decodes the sessions in `channels` (id -> number of channels), whose arrays are in `arrays` (id -> name).
 
-    `teacher_d` and `outputs` are the widths of the heads that predict the teacher's latents and behavior in training.
+    `teacher_d` and `outputs` are the widths of the heads that predict the teacher's targets and behavior in training.
     """
 
     def __init__(

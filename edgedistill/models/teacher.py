@@ -1,9 +1,9 @@
 """Defines the teacher, a bidirectional masked autoencoder over patch tokens that is trained on many sessions.
 
-The input is the bins of one session. The outputs are one vector a bin, the mean over patches, and, in training, the
-loss on the tokens that the encoder did not see: Poisson likelihood for spike counts, squared error for LFP. A vector is
-either a latent of the encoder or a feature, which is what the predictor turns the latents into before it predicts. With
-LFP in place of spikes it is the published bidirectional student, with which the streaming one is compared.
+The input is the bins of one session. The outputs are one vector a bin and, in training, the loss on the tokens that the
+encoder did not see: Poisson likelihood for spike counts, squared error for LFP. The vector is a latent, the output of
+the encoder, or a feature, the output of the predictor's last layer. Both are means over patches. With LFP in place of
+spikes it is the published bidirectional student, with which the streaming one is compared.
 
 Sources: Erturk, Hashemi, Shanechi, NeurIPS 2025 (arXiv 2512.12461); masking after He 2022.
 """
@@ -29,7 +29,7 @@ COUNT_LIMIT = 5  # a Poisson model should not chase the bursts of one unit
 class PatchAutoencoder(nn.Module):
     """Encodes bins of the sessions in `channels` (session id -> units or channels), and fills in hidden ones.
 
-    `teacher_d` is the width of the latents it follows where it is distilled itself, and 0 for a teacher.
+    `teacher_d` is the width of the targets it follows where it is distilled itself, and 0 for a teacher.
     """
 
     def __init__(self, size: TeacherSize, channels: Mapping[str, int], counts: bool = True, teacher_d: int = 0) -> None:
@@ -78,7 +78,7 @@ class PatchAutoencoder(nn.Module):
     def features(self, session: str, bins: Tensor) -> Tensor:
         """Returns the predictor's features (batch, bins, predictor_d) of (batch, bins, channels), with nothing masked.
 
-        They hold more of what the units share than the latents do, because the rates are a linear map of them.
+        They are the means over patches of what the log rates are a linear map of. They decode more than the latents do.
         """
         tokens = self.tokenizer(session, self.values(session, bins))
         times = self.times(tokens)
@@ -121,9 +121,9 @@ class PatchAutoencoder(nn.Module):
         order = draws.rand(n).argsort(1).to(bins.device)
         seen = order[:, : max(1, round(n * (1 - self.size.mask_share)))]
         visible = tokens.flatten(1, 2).gather(1, seen[..., None].expand(-1, -1, d))
-        features = F.linear(self.encode(visible, times.gather(1, seen))[-1], self.to_predictor)
+        shown = F.linear(self.encode(visible, times.gather(1, seen))[-1], self.to_predictor)
         canvas = self.mask_token.expand(batch, n, -1).scatter(
-            1, seen[..., None].expand(-1, -1, features.shape[-1]), features.to(self.mask_token.dtype)
+            1, seen[..., None].expand(-1, -1, shown.shape[-1]), shown.to(self.mask_token.dtype)
         )
         guess = self.predict(session, canvas, times).unflatten(1, (steps, patches))
         hidden = torch.ones(batch, n, device=bins.device).scatter(1, seen, 0.0).unflatten(1, (steps, patches))
@@ -137,14 +137,14 @@ class PatchAutoencoder(nn.Module):
 
     def predict(self, session: str, canvas: Tensor, times: Tensor) -> Tensor:
         """Predicts log rates or values (batch, n, width) from tokens (batch, n, predictor_d), some of them masked."""
-        features, patches = self.run_predictor(session, canvas, times), self.tokenizer.patches[session]
+        outputs, patches = self.run_predictor(session, canvas, times), self.tokenizer.patches[session]
         heads = self.heads[name_parameter(session)].unflatten(0, (patches, -1))
-        guess: Tensor = torch.einsum("btpd,pcd->btpc", features.unflatten(1, (-1, patches)), heads)
+        guess: Tensor = torch.einsum("btpd,pcd->btpc", outputs.unflatten(1, (-1, patches)), heads)
         guess = guess + self.offsets[name_parameter(session)]
         return guess.flatten(1, 2)
 
     def run_predictor(self, session: str, canvas: Tensor, times: Tensor) -> Tensor:
-        """Returns the features (batch, n, predictor_d) that predictions are linear in, of tokens of the same shape."""
+        """Returns the outputs (batch, n, predictor_d) of the predictor's last layer, of tokens of the same shape."""
         n, width = canvas.shape[1:]
         canvas = canvas + self.places[name_parameter(session)].repeat(n // self.tokenizer.patches[session], 1)
         positions = compute_positions(times, self.size.heads, width // self.size.heads)

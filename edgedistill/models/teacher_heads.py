@@ -1,6 +1,6 @@
-"""Maps a student's latents to those of its teacher. Each session has a map of its own, which only training uses.
+"""Maps a student's latents to the targets of its teacher. Each session has a map of its own, which only training uses.
 
-A teacher embeds other units on every day, so its latents of two days are not the same numbers for the same movement.
+A teacher embeds other units on every day, so its outputs of two days are not the same numbers for the same movement.
 One map for all days would ask the student for something that its input does not hold.
 """
 
@@ -15,7 +15,7 @@ from edgedistill.models.tokenizer import name_parameter
 
 
 class TeacherHeads(nn.Module):
-    """Predicts the `teacher_d` latents of a teacher from the `d` latents of a student, by a linear map a session."""
+    """Predicts the `teacher_d` targets of a teacher from the `d` latents of a student, by a linear map a session."""
 
     def __init__(self, d: int, teacher_d: int, sessions: Iterable[str]) -> None:
         super().__init__()

@@ -117,13 +117,16 @@ def require_tuning_sessions(recipe: Recipe, sessions: Sequence[TrainingSession])
 
 
 def require_width(student: Student, teacher_latents: Targets) -> None:
-    """Raises EdgeDistillError where the student was not trained to follow latents of this width."""
+    """Raises EdgeDistillError where the student was not trained to follow so many numbers a bin.
+
+    It catches students of earlier versions, which followed 32, and teachers of another width.
+    """
     expected, found = student.to_teacher.teacher_d, next(iter(teacher_latents.values())).shape[1]
     if found != expected:
         raise EdgeDistillError(
             "the student was distilled from another teacher than that of --teacher, or by an earlier version",
-            got=f"{found} latent components",
-            expected=expected,
+            got=f"{found} numbers a bin to follow",
+            expected=f"{expected} numbers a bin",
             next_step="name the teacher that the student was distilled from, or distill it again with this version",
         )
 

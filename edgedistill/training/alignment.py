@@ -4,7 +4,7 @@ What a student is compared with comes from `training.teacher_targets`, one row a
 comes out is a loss. `make_aligner` gives the student's part of it, which is trained along, stands in the checkpoints of
 a training, and is thrown away at its end.
 
-- `whitened` and `cosine`: 1 - cosine between the latents that the student's head predicts and the teacher's.
+- `whitened` and `cosine`: 1 - cosine between the targets that the student's head predicts and the teacher's.
 - `mse`: their mean squared error.
 - `subspace`: layer by layer, the squared distance between the teacher's activations in a subspace and the student's
   own, centred and turned by an orthogonal map (SubDistill, arXiv 2601.05913).
@@ -33,7 +33,7 @@ MOMENTUM, EPS = 0.1, 1e-5  # of the running mean and deviation, as in torch's ba
 
 
 class LatentAligner(nn.Module):
-    """Compares the latents that a student's heads `to_teacher` predict with those of the teacher. It has no weights."""
+    """Compares what a student's heads `to_teacher` predict with the targets of the teacher. It has no weights."""
 
     def __init__(self, squared: bool) -> None:
         super().__init__()

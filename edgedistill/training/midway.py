@@ -94,8 +94,10 @@ def score_student_midway(student: Student, modality: str, session: TrainingSessi
 def score_bidirectional_midway(
     model: PatchAutoencoder, modality: str, session: TrainingSession, segment_bins: int, most: int | None = None
 ) -> float:
-    """Returns R² of a bidirectional model that is still trained, see `score_midway`. A teacher has features."""
+    """Returns R² of a bidirectional model that is still trained, see `score_midway`.
 
+    A teacher is read by its features, and another model by its latents.
+    """
     compute = compute_teacher_features if modality == "spikes" else compute_bidirectional_latents
 
     def latents_of(bins: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def validate_masked(model: PatchAutoencoder, session: TrainingSession, modality:
 
 
 def compute_bidirectional_latents(
-    model: PatchAutoencoder, session: str, bins: Tensor, segment_bins: int, depths: Sequence[int] = LAST
+    model: PatchAutoencoder, session: str, bins: Tensor, segment_bins: int, *, depths: Sequence[int] = LAST
 ) -> Tensor:
     """Returns latents (T, d) of (T, channels), see `compute_over_segments`.
 
@@ -128,7 +128,7 @@ def compute_teacher_features(teacher: PatchAutoencoder, session: str, bins: Tens
 
 @torch.no_grad()
 def compute_over_segments(
-    read: Callable[[Tensor], Tensor], bins: Tensor, segment_bins: int, width: int, batch: int = 16
+    read: Callable[[Tensor], Tensor], bins: Tensor, segment_bins: int, width: int, *, batch: int = 16
 ) -> Tensor:
     """Returns (T, width) of (T, channels), where `read` turns segments (batch, n, channels) into (batch, n, width).
 

@@ -142,6 +142,6 @@ def score_teacher(teacher: PatchAutoencoder, session: TrainingSession, segment_b
 
 
 def score_latents(model: PatchAutoencoder, session: TrainingSession, segment_bins: int) -> Score:
-    """Scores the latents of a bidirectional model in the same way, as published for teachers and students on LFP."""
+    """Scores a bidirectional model in the same way, by the latents of its encoder, as published."""
     bins = session.inputs("spikes" if model.counts else "lfp")
     return probe(compute_bidirectional_latents(model, session.id, bins, segment_bins).numpy(), session)[1]

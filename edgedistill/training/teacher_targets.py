@@ -1,4 +1,4 @@
-"""Computes what students are compared with: what the teacher knows of every bin, in the form that an alignment needs.
+"""Computes what students are compared with: the teacher's features or latents, in the form of an alignment.
 
 A teacher and sessions go in. Targets (T, k) of each session come out, NaN in the bins that are not valid. All their
 statistics come from the training blocks.
@@ -25,7 +25,8 @@ from edgedistill.training.pretrain import compute_bidirectional_latents, compute
 from edgedistill.training.subspace import TaskMoments, add_task_moments, find_leading_directions
 
 TEACHER_COMPONENTS = 128
-LEAST_DEVIATION = 1e-3  # of a component, as a share of the largest; a smaller one is rounding, and is not blown up
+COMPONENTS_BESIDE_BEHAVIOR = 64  # for a student that learns behavior too (docs/decisions.md, 103)
+LEAST_DEVIATION = 1e-3  # of a component, as a share of the largest; a smaller one holds nothing, and is not blown up
 GRADIENT_SEGMENTS = 512  # segments over all sessions in which gradients are taken
 
 Targets = dict[str, Tensor]  # session id -> (T, k)
@@ -39,11 +40,14 @@ class TargetForm:
     labels: bool = False  # whether labels choose the directions
     layers: int = 0  # of the student, where it is compared layer by layer
     d: int = 0
+    components: int = 0  # of `whitened`, at most
 
 
 def form_of_targets(objective: Objective, size: StudentSize | TeacherSize) -> TargetForm:
     """Returns the form of the targets of a student of `size` that is trained for `objective`."""
     kind = objective.aligned_by.kind if objective.alignment else "whitened"  # the head is there without a use, too
+    if kind == "whitened":
+        return TargetForm(kind, components=COMPONENTS_BESIDE_BEHAVIOR if objective.behavior else TEACHER_COMPONENTS)
     if kind != "subspace":
         return TargetForm(kind)
     return TargetForm(kind, objective.behavior > 0, size.layers, size.d)
@@ -71,29 +75,32 @@ class TeacherTargets:
             self._found[form] = (
                 compute_subspace_targets(self.teacher, self.sessions, self.config, size, form.labels)
                 if form.kind == "subspace"
-                else compute_targets(self.teacher, self.sessions, self.config, form.kind == "whitened")
+                else compute_targets(self.teacher, self.sessions, self.config, form.components)
             )
             self.computed(monotonic() - start)
         return self._found[form]
 
 
 def compute_targets(
-    teacher: PatchAutoencoder, sessions: Sequence[TrainingSession], config: TrainingConfig, whitened: bool = True
+    teacher: PatchAutoencoder,
+    sessions: Sequence[TrainingSession],
+    config: TrainingConfig,
+    components: int = TEACHER_COMPONENTS,
 ) -> Targets:
     """Returns the teacher's features or latents of every session. No labels are used.
 
-    They are centred, because a constant direction makes every cosine high and every gradient small. `whitened` ones are
-    the leading `TEACHER_COMPONENTS` principal components of the features over all training blocks, each with unit
-    variance, because what moves the hand is a small part of what the population does. The others are all d numbers of
-    the latents, divided by one deviation, so that their mean variance is 1.
+    They are centred, because a constant direction makes every cosine high and every gradient small. They are at most so
+    many leading principal `components` of the features over all training blocks, each with unit variance, because what
+    moves the hand is a small part of what the population does. With 0 components they are all d numbers of the latents,
+    divided by one deviation, so that their mean variance is 1.
     """
-    compute, length = (compute_teacher_features if whitened else compute_bidirectional_latents), config.segment_bins
+    compute, length = (compute_teacher_features if components else compute_bidirectional_latents), config.segment_bins
     rows = {s.id: compute(teacher, s.id, s.inputs("spikes"), length) for s in sessions}
 
     def fit() -> tuple[Tensor, Tensor]:
         means, covariances = measure_activations(sessions, {name: found[:, None] for name, found in rows.items()})
-        if whitened:
-            return means[0].float(), find_whitening(covariances[0])
+        if components:
+            return means[0].float(), find_whitening(covariances[0], components)
         deviation = covariances[0].diagonal().mean().sqrt().clamp(min=1e-6)
         return means[0].float(), (torch.eye(means.shape[1], dtype=torch.float64) / deviation).float()
 
@@ -101,14 +108,14 @@ def compute_targets(
     return {s.id: map_rows(rows[s.id], s.valid, lambda part: (part - mean) @ maps) for s in sessions}
 
 
-def find_whitening(covariance: Tensor) -> Tensor:
-    """Returns the map (d, k) to the leading principal components of features, each divided by its deviation.
+def find_whitening(covariance: Tensor, components: int = TEACHER_COMPONENTS) -> Tensor:
+    """Returns the map (d, k) to leading principal components of features, each divided by its deviation.
 
     A component that hardly varies stays small. The largest number of a direction is positive, so that the same
     covariance always gives the same signs.
     """
     variances, directions = torch.linalg.eigh(covariance)  # the smallest first
-    kept = min(TEACHER_COMPONENTS, len(variances))
+    kept = min(components, len(variances))
     scale = variances.flip(0)[:kept].clamp(min=0).sqrt()
     scale = scale.clamp(min=max(1e-6, LEAST_DEVIATION * float(scale[0])))
     leading = directions.flip(1)[:, :kept]

@@ -1,8 +1,8 @@
 """Computes the teacher's latent of the last bin of a window, and fits a read-out on that latent.
 
-A probe on bidirectional latents says how much of a movement the spikes hold. A closed loop knows no future, so there
-the teacher can decode only the last bin of a window. Windows before the start of a recording are filled with zeros,
-which is the mean count.
+A probe on features that see both sides says how much of a movement the spikes hold. A closed loop knows no future, so
+there the teacher can decode only the last bin of a window. Windows before the start of a recording are filled with
+zeros, which is the mean count.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def fit_last_bin_readout(teacher: PatchAutoencoder, session: TrainingSession, wi
     behavior, validation = unscale_behavior(session), session.split.validation
     bins = session.inputs("spikes" if teacher.counts else "lfp")
     ends = spread_ends(behavior, (slice(session.settled, session.split.train.stop), validation))
-    features = compute_window_latents(teacher, session.id, bins, np.concatenate(ends), window).double().numpy()
-    count = len(features)
+    latents = compute_window_latents(teacher, session.id, bins, np.concatenate(ends), window).double().numpy()
+    count = len(latents)
     split = Split(slice(0, len(ends[0])), slice(len(ends[0]), count), slice(count, count))
-    return fit_readout(features, behavior[np.concatenate(ends)], split)
+    return fit_readout(latents, behavior[np.concatenate(ends)], split)
 
 
 def spread_ends(behavior: npt.NDArray[np.float64], blocks: Sequence[slice]) -> list[npt.NDArray[np.int64]]:

@@ -188,7 +188,9 @@ def test_a_recipe_that_fine_tunes_writes_the_student_its_ranges_are_of(home: Pat
     assert [row["name"] for row in ranges.table] == list(ranges.values)
     assert all(row["noise_db"] > 5 for row in ranges.table)
     assert answer(*words)["table"] == found["table"]  # the kept stage is not run again
-    save_teacher(PatchAutoencoder(replace(TEACHER, d=4), teacher.channels, counts=True), tmp_path / "teacher", {})
+    save_teacher(
+        PatchAutoencoder(replace(TEACHER, predictor_d=4), teacher.channels, counts=True), tmp_path / "teacher", {}
+    )
     refused(*words, says=("another teacher", "4", "8"))
 
 

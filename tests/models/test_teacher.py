@@ -15,7 +15,7 @@ from edgedistill.models.batch_rows import draws_of_all
 from edgedistill.models.teacher import HIDDEN_UNITS, PatchAutoencoder
 from edgedistill.models.tokenizer import name_parameter
 
-SIZE = TeacherSize(8, 2, 2, 16, patch=4, span=3, predictor_layers=1, predictor_d=8, mask_share=0.4)
+SIZE = TeacherSize(8, 2, 2, 16, patch=4, span=3, predictor_layers=1, predictor_d=12, mask_share=0.4)
 UNITS = 10  # two and a half patches
 
 
@@ -145,16 +145,19 @@ def test_masks_depend_on_the_random_generator_alone(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("span", [1, 3])
-def test_the_predicted_rates_are_linear_in_the_features(span: int) -> None:
-    """The features of a unit's patch, by its head, are the log rates that are predicted with nothing masked."""
-    model, bins = autoencoder(span=span), random_bins(24)[..., :4]  # one patch
-    tokens = model.tokenizer("s2", model.values("s2", bins))
+def test_features_are_the_mean_over_patches_of_what_predicts_their_units(span: int) -> None:
+    """By the head of its patch, the predictor's output gives the log rates of the units of that patch."""
+    model, bins = autoencoder(span=span), random_bins(24)
+    patches = model.tokenizer.patches["s1"]
+    assert patches == 3
+    tokens = model.tokenizer("s1", model.values("s1", bins))
     times = model.times(tokens)
     canvas = model.encode(tokens.flatten(1, 2), times)[-1] @ model.to_predictor.T
-    predicted = model.predict("s2", canvas, times)  # one token a patch and step
-    heads, offsets = (part[name_parameter("s2")] for part in (model.heads, model.offsets))
-    features = model.features("s2", bins)
-    middle = slice(span // 2, None, span)  # interpolation keeps the value of a step in its middle bin
-    found = features[:, middle] @ heads.T + offsets
-    torch.testing.assert_close(found, predicted, atol=1e-5, rtol=1e-5)
+    outputs = model.run_predictor("s1", canvas, times).unflatten(1, (-1, patches))
+    heads = model.heads[name_parameter("s1")].unflatten(0, (patches, -1))
+    log_rates = torch.einsum("btpd,pcd->btpc", outputs, heads) + model.offsets[name_parameter("s1")]
+    torch.testing.assert_close(log_rates.flatten(1, 2), model.predict("s1", canvas, times), atol=1e-5, rtol=1e-5)
+    features = model.features("s1", bins)
     assert features.shape == (2, 24, SIZE.predictor_d)
+    middle = features[:, span // 2 :: span]  # interpolation keeps the value of a step in its middle bin
+    torch.testing.assert_close(middle, outputs.mean(2), atol=1e-5, rtol=1e-5)

@@ -22,14 +22,14 @@ from .tiny_builds import CALIBRATED, LINEAR, READS, STUDENTS, TEACHER, Killed, o
 
 
 def return_other_last_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the teacher's latents differ in their last bits whenever they are computed, as on a GPU."""
-    exact = teacher_targets.compute_bidirectional_latents
+    """Makes the teacher's features differ in their last bits whenever they are computed, as on a GPU."""
+    exact = teacher_targets.compute_teacher_features
 
     def inexact(*parts: Any, **named: Any) -> torch.Tensor:
-        latents = exact(*parts, **named)
-        return latents * (1 + 1e-6 * torch.rand_like(latents))
+        features = exact(*parts, **named)
+        return features * (1 + 1e-6 * torch.rand_like(features))
 
-    monkeypatch.setattr(teacher_targets, "compute_bidirectional_latents", inexact)
+    monkeypatch.setattr(teacher_targets, "compute_teacher_features", inexact)
 
 
 @pytest.mark.usefixtures("unwritten")

@@ -121,7 +121,7 @@ def test_a_student_that_cannot_be_fine_tuned_as_asked_is_refused(pretrained: Pat
     refused(pretrained, tmp_path, EdgeDistillError, "none of its sessions is here", data=(days[2],), **asked)
     narrow = tmp_path / "narrow.toml"
     text = (pretrained / "tiny.toml").read_text()
-    narrow.write_text(text.replace("[teacher]\nd = 8", "[teacher]\nd = 4"))
+    narrow.write_text(text.replace("predictor_d = 8", "predictor_d = 4", 1))  # of the teacher, which stands first
     with pytest.MonkeyPatch.context() as trained:
         trained.setattr("edgedistill.pipeline.teacher.train_teacher", train_teacher)
         stages.pretrain(PretrainOptions(tuple(days), tmp_path / "narrow", str(narrow), steps=1))

@@ -25,7 +25,7 @@ from edgedistill.training.distill import make_student, train_student
 from edgedistill.training.loop import Progress
 from edgedistill.training.losses import DISTILLED, DISTILLED_WITH_BEHAVIOR, UNSUPERVISED, Objective
 from edgedistill.training.midway import score_midway
-from edgedistill.training.pretrain import compute_bidirectional_latents, train_teacher
+from edgedistill.training.pretrain import compute_teacher_features, train_teacher
 from tests.training.sessions import STUDENT, TEACHER, TRAINING, T, session
 
 # an odd number of segments, so that the processes have shares of different sizes
@@ -61,8 +61,8 @@ def train_all() -> dict[str, tuple[Losses, float]]:
     found: dict[str, tuple[Losses, float]] = {}
     losses: Losses = []
     teacher = train_teacher(DAYS, TEACHER, CONFIG, 0, progress=remember(losses))
-    latents: Callable[[torch.Tensor], torch.Tensor] = lambda part: compute_bidirectional_latents(teacher, "c", part, 64)  # noqa: E731
-    found["teacher"] = losses, score_midway(latents, DAYS[2].inputs("spikes"), DAYS[2])
+    features: Callable[[torch.Tensor], torch.Tensor] = lambda part: compute_teacher_features(teacher, "c", part, 64)  # noqa: E731
+    found["teacher"] = losses, score_midway(features, DAYS[2].inputs("spikes"), DAYS[2])
     for name, objective in (
         ("unsupervised", UNSUPERVISED),
         ("deployed", DISTILLED_WITH_BEHAVIOR),

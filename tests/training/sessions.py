@@ -14,7 +14,7 @@ from edgedistill.training.batches import TrainingSession, training_session_from_
 
 CHANNELS, UNITS, T, GAP = 3, 6, 12_000, 300
 STUDENT = StudentSize(d=8, layers=1, heads=2, window=10, ff=8, taps=2, dilation=2, lags=3)
-TEACHER = TeacherSize(8, 1, 2, 16, patch=4, span=2, predictor_layers=1, predictor_d=8, mask_share=0.3)
+TEACHER = TeacherSize(8, 1, 2, 16, patch=4, span=2, predictor_layers=1, predictor_d=12, mask_share=0.3)
 TRAINING = TrainingConfig(
     bins_per_step=128, segment_bins=64, burn_in=8, learning_rate=5e-3, steps=12, eval_every=3, patience=6
 )

@@ -23,7 +23,7 @@ from edgedistill.training.batches import (
     pick_session,
     training_session_from_bins,
 )
-from edgedistill.training.pretrain import compute_bidirectional_latents, train_teacher
+from edgedistill.training.pretrain import compute_over_segments, train_teacher
 
 from .sessions import GAP, STUDENT, TEACHER, TRAINING, UNITS, T, disturbed, session, session_bins, with_bands
 
@@ -113,14 +113,15 @@ def test_bins_inside_the_training_block_change_the_statistics() -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(total=st.integers(1, 300), segment=st.integers(1, 80), batch=st.integers(1, 5))
-def test_bidirectional_latents_cover_every_bin(total: int, segment: int, batch: int) -> None:
+@given(total=st.integers(1, 300), segment=st.integers(1, 80), batch=st.integers(1, 5), whose=st.sampled_from("ef"))
+def test_latents_and_features_cover_every_bin(total: int, segment: int, batch: int, whose: str) -> None:
     teacher = PatchAutoencoder(TEACHER, {"s1": UNITS})
+    read, width = (teacher.latents, TEACHER.d) if whose == "e" else (teacher.features, TEACHER.predictor_d)
     spikes = PLAIN.inputs("spikes")[:total]
-    latents = compute_bidirectional_latents(teacher, "s1", spikes, segment, batch)
-    assert latents.shape == (total, TEACHER.d)
-    norms = latents.square().mean(1)  # a bin that was left out would hold what was in memory
-    assert torch.isfinite(latents).all()
+    found = compute_over_segments(lambda bins: read("s1", bins), spikes, segment, width, batch=batch)
+    assert found.shape == (total, width)
+    norms = found.square().mean(1)  # a bin that was left out would hold what was in memory
+    assert torch.isfinite(found).all()
     assert (norms < 1.5).all()
     assert (norms > 0.01).all()
 

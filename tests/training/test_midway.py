@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgedistill.models.teacher import PatchAutoencoder
 from edgedistill.training import midway
 from edgedistill.training.distill import make_student, train_student
 from edgedistill.training.evaluate import stream_latents
 from edgedistill.training.few_labels import keep_first_labels
 from edgedistill.training.losses import SUPERVISED
-from edgedistill.training.midway import score_midway, stop_bidirectional, stop_student
+from edgedistill.training.midway import score_bidirectional_midway, score_midway, stop_bidirectional, stop_student
 from edgedistill.training.pretrain import train_teacher
 from edgedistill.training.study import RunningTrial
 
@@ -82,3 +83,19 @@ def test_a_teacher_is_watched_too(tmp_path: Path, fitted: int, monkeypatch: pyte
     trial = RunningTrial(0, {}, tmp_path, None)
     train_teacher([SESSION], TEACHER, TRAINING, 0, stop=stop_bidirectional(trial, "spikes", SESSION, 64))
     assert list(trial.evaluations) == [3, 6, 9, 12]
+
+
+@pytest.mark.parametrize(
+    ("modality", "read"), [("spikes", "compute_teacher_features"), ("lfp", "compute_bidirectional_latents")]
+)
+def test_a_teacher_is_read_by_its_features_and_another_model_by_its_latents(
+    modality: str, read: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = SESSION.inputs(modality)
+    model = PatchAutoencoder(TEACHER, {SESSION.id: inputs.shape[1]}, counts=modality == "spikes")
+    expected = score_bidirectional_midway(model, modality, SESSION, 64)
+    assert math.isfinite(expected)
+    others = {"compute_teacher_features", "compute_bidirectional_latents"} - {read}
+    for other in others:
+        monkeypatch.setattr(midway, other, None)
+    assert score_bidirectional_midway(model, modality, SESSION, 64) == expected

@@ -15,12 +15,13 @@ from edgedistill.training import teacher_targets
 from edgedistill.training.batches import TrainingSession, training_session_from_bins
 from edgedistill.training.evaluate import fit_readout
 from edgedistill.training.losses import DISTILLED, DISTILLED_WITH_BEHAVIOR, SUPERVISED, Objective
-from edgedistill.training.pretrain import compute_bidirectional_latents
+from edgedistill.training.pretrain import compute_bidirectional_latents, compute_teacher_features
 from edgedistill.training.teacher_targets import (
     TEACHER_COMPONENTS,
     TeacherTargets,
     compute_subspace_targets,
     compute_targets,
+    find_whitening,
     match_layers,
 )
 
@@ -62,8 +63,38 @@ def test_whitened_features_have_unit_covariance(teacher: PatchAutoencoder) -> No
     torch.testing.assert_close(covariance, torch.eye(min(TEACHER.predictor_d, TEACHER_COMPONENTS)), atol=0.02, rtol=0)
 
 
+def test_whitened_features_are_an_affine_map_of_the_features(teacher: PatchAutoencoder) -> None:
+    found = compute_targets(teacher, [PLAIN], TRAINING)["s1"].double()
+    features = compute_teacher_features(teacher, "s1", PLAIN.inputs("spikes"), TRAINING.segment_bins).double()
+    latents = compute_bidirectional_latents(teacher, "s1", PLAIN.inputs("spikes"), TRAINING.segment_bins).double()
+    for read, least, most in ((features, 0.0, 1e-6), (latents, 1e-2, 1.0)):
+        known = torch.cat([read, torch.ones(len(read), 1, dtype=torch.float64)], 1)
+        left = found - known @ torch.linalg.lstsq(known, found).solution
+        assert least <= float(left.square().mean() / found.square().mean()) <= most
+
+
+def test_a_student_that_learns_behavior_follows_fewer_components(
+    teacher: PatchAutoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher_targets, "TEACHER_COMPONENTS", 10)
+    monkeypatch.setattr(teacher_targets, "COMPONENTS_BESIDE_BEHAVIOR", 4)
+    targets = TeacherTargets(teacher, [PLAIN], TRAINING)
+    many, few = (targets.of(objective, SMALL)["s1"] for objective in (DISTILLED, DISTILLED_WITH_BEHAVIOR))
+    assert (many.shape[1], few.shape[1]) == (10, 4)
+    assert torch.equal(many[:, :4], few)
+
+
+def test_components_that_hardly_vary_are_not_blown_up() -> None:
+    variances = torch.tensor([4.0, 4e-4, 4e-10, 0.0], dtype=torch.float64)
+    whitening = find_whitening(torch.diag(variances)).double()
+    deviations = (whitening.T @ torch.diag(variances) @ whitening).diagonal().sqrt()
+    torch.testing.assert_close(deviations[:2], torch.ones(2, dtype=torch.float64), atol=1e-5, rtol=0)
+    assert float(deviations[2:].max()) < 0.02
+    assert torch.isfinite(find_whitening(torch.zeros(3, 3, dtype=torch.float64))).all()
+
+
 def test_centred_latents_keep_their_proportions(teacher: PatchAutoencoder) -> None:
-    found = compute_targets(teacher, [PLAIN], TRAINING, whitened=False)["s1"]
+    found = compute_targets(teacher, [PLAIN], TRAINING, components=0)["s1"]
     raw = compute_bidirectional_latents(teacher, "s1", PLAIN.inputs("spikes"), TRAINING.segment_bins)
     block = PLAIN.split.train
     centred = raw - raw[block].mean(0)
@@ -149,7 +180,7 @@ def test_bins_that_are_not_valid_have_no_target_and_no_say(teacher: PatchAutoenc
 def test_each_kind_is_computed_once(teacher: PatchAutoencoder) -> None:
     starts: list[float] = []
     targets = TeacherTargets(teacher, [PLAIN], TRAINING, starts.append)
-    first = targets.of(by("whitened"), SMALL)
+    first = targets.of(by("whitened", DISTILLED_WITH_BEHAVIOR), SMALL)
     assert targets.of(by("whitened", DISTILLED_WITH_BEHAVIOR), STUDENT) is first
     assert targets.of(by("subspace", SUPERVISED), STUDENT) is first  # nothing is aligned
     assert len(starts) == 1

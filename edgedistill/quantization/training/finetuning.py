@@ -48,7 +48,7 @@ def finetune_student(
 ) -> tuple[Student, dict[str, list[float]]]:
     """Returns the fine-tuned student, in evaluation mode, and its ranges. `student` itself does not change.
 
-    `objective` and `config` are those it was trained with, `teacher_latents` the teacher's latents by session. A run
+    `objective` and `config` are those it was trained with, `teacher_latents` the teacher's targets by session. A run
     resumes from `checkpoint` with the same bits. Where no step lowers the validation loss of the integers, the student
     and the ranges come back as they were. Of a student that was aligned layer by layer, only the latents are aligned.
     """
