@@ -65,7 +65,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "other").mkdir()
     bins = load_sessions([folder / "data" / "sim00_day01.nwb"])
     sessions = [training_session_from_bins(b, compute_gap(bins, SIZE)) for b in bins]
-    student = make_student(sessions, "lfp", SIZE, TEACHER.d, 0)
+    student = make_student(sessions, "lfp", SIZE, TEACHER.predictor_d, 0)
     save_student(student, folder / "run", {"row": "distilled", "standardization": {}})
     (folder / "small.toml").write_text(RECIPE)
     return folder
@@ -191,7 +191,7 @@ def test_a_recipe_that_fine_tunes_writes_the_student_its_ranges_are_of(home: Pat
     save_teacher(
         PatchAutoencoder(replace(TEACHER, predictor_d=4), teacher.channels, counts=True), tmp_path / "teacher", {}
     )
-    refused(*words, says=("another teacher", "4", "8"))
+    refused(*words, says=("another teacher", "4 numbers", "12 numbers"))
 
 
 def test_the_ranking_of_parts_is_shown_and_drawn(home: Path, tmp_path: Path) -> None:
