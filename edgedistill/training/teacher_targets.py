@@ -7,7 +7,7 @@ statistics come from the training blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 import numpy as np
@@ -69,8 +69,14 @@ class TeacherTargets:
 
     def of(self, objective: Objective, size: StudentSize | TeacherSize) -> Targets:
         """Returns the targets of each session for a student of `size`. Labels are used only where `objective` does."""
-        form = form_of_targets(objective, size)
-        if form not in self._found:
+        return self._of_form(form_of_targets(objective, size), size)
+
+    def _of_form(self, form: TargetForm, size: StudentSize | TeacherSize) -> Targets:
+        if 0 < form.components < TEACHER_COMPONENTS:  # the first of all components, which are computed once
+            if form not in self._found:
+                whole = self._of_form(replace(form, components=TEACHER_COMPONENTS), size)
+                self._found[form] = {session: part[:, : form.components] for session, part in whole.items()}
+        elif form not in self._found:
             start = monotonic()
             self._found[form] = (
                 compute_subspace_targets(self.teacher, self.sessions, self.config, size, form.labels)
